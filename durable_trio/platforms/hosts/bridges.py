@@ -70,7 +70,8 @@ class Bridge(abc.ABC):
         cancelled = await _outlast(self._begun)
         if self._ended.done():
             self.users -= 1
-            self._ended.result().unwrap()
+            if isinstance(outcome := self._ended.result(), Error):  # each who has waited is told
+                raise outcome.error
         if cancelled is not None:
             await self.end()
             raise cancelled
@@ -117,11 +118,21 @@ class Bridge(abc.ABC):
     # ---- asyncio → trio ----------------------------------------------------------------------------------------
 
     def check(self) -> None:
+        """Refuse a call from anywhere but a task of the loop, and one when there is nobody to call.
+
+        Raises:
+            RuntimeError: see ``check_place``.
+            trio.ClosedResourceError: the engine is closed.
+        """
+        self.check_place()
+        if self.users == 0:
+            raise trio.ClosedResourceError("the engine is closed")
+
+    def check_place(self) -> None:
         """Refuse a call from anywhere but a task of the loop.
 
         Raises:
             RuntimeError: from where it comes, and what to write there.
-            trio.ClosedResourceError: the engine is closed.
         """
         if trio.lowlevel.in_trio_task():
             raise RuntimeError(
@@ -133,8 +144,6 @@ class Bridge(abc.ABC):
         except RuntimeError:
             running = None
         if running is self.loop:
-            if self.users == 0:
-                raise trio.ClosedResourceError("the engine is closed")
             return
         if self.loop.is_closed():
             raise RuntimeError(
@@ -273,10 +282,15 @@ async def open_bridge(kind: str) -> Bridge:
 
     Raises:
         ValueError: there is no such kind.
-        RuntimeError: another loop of this thread was closed with an engine in it.
+        RuntimeError: no loop of asyncio's runs here, or another one of this thread was closed with an engine in it.
     """
     if kind not in _KINDS:
         raise ValueError(f"host is {kind!r}; choose 'guest' (in the loop's thread) or 'thread' (in one of its own)")
+    if trio.lowlevel.in_trio_task():
+        raise RuntimeError(
+            "durable_trio.asyncio opens engines in programs of asyncio's, and this is trio: write "
+            "`async with durable_trio.open_engine(…) as engine:`, or in a step from_asyncio"
+        )
     loop = asyncio.get_running_loop()
     key = loop, _KINDS[kind]
     while (bridge := _BRIDGES.get(key)) is not None and bridge.is_ending:
