@@ -221,12 +221,12 @@ class _LoopWatch:
         return _Blocked(stack) if run_id is None else _Blocked(stack, run_id, self._workflow_of(run_id))
 
     def _find_running(self) -> trio.lowlevel.Task | None:
-        """Return the task that the loop is at. It may go on while it is looked for."""
+        """Return the task that the loop is at, or that waits for what it is at. It may go on while it is looked for."""
         left = [] if self._root is None else [self._root]
         try:
             while left:
                 task = left.pop()
-                if getattr(task.coro, "cr_running", False):
+                if _is_running(task.coro) or _is_running(task.custom_sleep_data):
                     return task
                 for nursery in list(task.child_nurseries):
                     left += list(nursery.child_tasks)
@@ -268,6 +268,10 @@ class _Teller:
     def _run(self) -> None:
         while (line := self._lines.get()) is not None:
             line()
+
+
+def _is_running(coroutine: object) -> bool:
+    return bool(getattr(coroutine, "cr_running", False))
 
 
 def _stack_of(frame: FrameType) -> str:

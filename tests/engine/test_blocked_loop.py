@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import signal
@@ -17,6 +18,8 @@ import pytest
 import trio
 
 from durable_trio import Context, Engine, workflow
+from durable_trio.asyncio import from_asyncio
+from durable_trio.asyncio import open_engine as open_in_asyncio
 from durable_trio.engine.loop_watch import _LoopWatch
 from durable_trio.stores.questions import ListExecutors
 from tests.engine.harness import PATIENCE_SECONDS, serving, wait_until
@@ -100,6 +103,22 @@ async def test_what_blocks_the_loop_is_told_once_and_its_length_when_it_is_over(
     assert "in block_in_step" in begin.getMessage()
     assert (end.run_id, end.step) == ("r", "block#0")
     assert end.seconds >= begin.seconds >= 1
+
+
+def test_a_function_of_asyncio_that_blocks_the_loop_of_a_guest_is_told_with_its_step(store_path: str) -> None:
+    @workflow
+    async def of_asyncio(ctx: Context) -> None:
+        await ctx.step("block", from_asyncio(block_in_step))
+
+    async def main() -> None:
+        async with open_in_asyncio(store_path, workflows=[of_asyncio]) as engine:
+            await engine.run(of_asyncio, id="r")
+
+    global until
+    until = lambda: bool(told.of("loop_blocked"))  # noqa: E731
+    asyncio.run(main())
+    (begin,) = told.of("loop_blocked")
+    assert (begin.run_id, begin.workflow, begin.step, begin.attempt) == ("r", "of_asyncio", "block#0", 1)
 
 
 @pytest.mark.parametrize("of", [bodies, branches])

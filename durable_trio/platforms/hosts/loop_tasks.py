@@ -49,6 +49,8 @@ class AsyncioTask:
             return
         try:
             coroutine = self._context.run(self._fn)
+            # Whoever finds the loop blocked by it finds so whose it is.
+            self._waiter.custom_sleep_data = coroutine
             self._task = self._context.run(self._make, coroutine)
         except BaseException as error:
             self._tell(Error(_no_cancel(error)))
