@@ -81,7 +81,11 @@ class Engine:
 
         *Cancellation:* goes on draining, the second one stops at once: step functions are cancelled, and run again in
         the next process. Then it is cancelled.
+
+        Raises:
+            RuntimeError: called in a step of this engine, which would wait for itself.
         """
+        self._life.check_may_wait()
         await self._life.close()
 
     async def wait_closed(self) -> None:
@@ -89,7 +93,9 @@ class Engine:
 
         Raises:
             ExceptionGroup: it has failed for good, and names what of it.
+            RuntimeError: called in a step of this engine, which would wait for itself.
         """
+        self._life.check_may_wait()
         await self._life.wait_closed()
 
     # ---- runs --------------------------------------------------------------------------------------------------

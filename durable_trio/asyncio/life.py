@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import TypeAlias
 
 import durable_trio.engine.engine as native
+from durable_trio.calls.current_step import CURRENT
 from durable_trio.platforms.hosts.bridges import Bridge, open_bridge
 from durable_trio.platforms.hosts.calls import Held, unanswered_cancels
 
@@ -48,6 +49,22 @@ class Life:
             await bridge.end()
             raise
         return life
+
+    def check_may_wait(self) -> None:
+        """Refuse whoever cannot wait for the end: what runs elsewhere, and a step that this engine waits for.
+
+        Raises:
+            RuntimeError: from where it comes, and what to write there.
+        """
+        if self._ended.is_set():
+            return
+        self.bridge.check_place()
+        current = CURRENT.get()
+        if current is not None and current[0].engine is self.native:
+            raise RuntimeError(
+                "a step cannot wait for the end of its own engine, which waits for the step: let it tell the task that "
+                "has opened the engine, by an asyncio.Event"
+            )
 
     async def close(self, cancel_count: int = 0) -> None:
         """Drain and close it, whatever cancels the calling task; raise what has ended it, if it has failed.

@@ -31,8 +31,8 @@ class Opening:
         self._has_cancelled = False
 
     async def __aenter__(self) -> Engine:
-        self._task = asyncio.current_task()
         self._life = await Life.open(self._host, self._manager, self._end_block)
+        self._task = asyncio.current_task()
         if self._life.is_over.is_set():  # so soon
             self._end_block()
         return Engine(self._life)

@@ -89,7 +89,7 @@ def test_an_engine_opens_while_the_last_one_closes(run: Runs, host: Kind) -> Non
     run(main)
 
 
-def test_a_trio_that_cannot_begin_says_why_to_all_who_wait(run: Runs, host: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trio_that_cannot_begin_says_why_to_all(run: Runs, host: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: Any, **__: Any) -> None:
         raise OSError("no more descriptors")
 

@@ -8,8 +8,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, cast
 
 import pytest
 import trio
@@ -44,7 +44,7 @@ async def nothing() -> None:
 def test_a_call_from_another_thread_names_the_way_there(run: Runs, host: Kind) -> None:
     async def main() -> None:
         async with open_here(":memory:", host=host) as engine:
-            error = await asyncio.to_thread(_in_new_loop, engine)
+            error = await asyncio.to_thread(_in_new_loop, engine.status())
             assert "asyncio.run_coroutine_threadsafe(engine.start(…), loop).result()" in str(error)
             loop = asyncio.get_running_loop()
             done = await asyncio.to_thread(lambda: asyncio.run_coroutine_threadsafe(engine.status(), loop).result())
@@ -53,10 +53,14 @@ def test_a_call_from_another_thread_names_the_way_there(run: Runs, host: Kind) -
     run(main)
 
 
-def _in_new_loop(engine: Engine) -> BaseException:
+def _in_new_loop(call: Awaitable[object]) -> BaseException:
+    return cast(BaseException, _of_new_loop(raised(call)))
+
+
+def _of_new_loop(call: Awaitable[object]) -> object:
     loop = asyncio.SelectorEventLoop()
     try:
-        return loop.run_until_complete(raised(engine.status()))
+        return loop.run_until_complete(call)
     finally:
         loop.close()
 
@@ -69,7 +73,7 @@ def test_a_call_after_the_loop_was_closed_names_the_block(run: Runs, host: Kind)
             engines.append(engine)
 
     run(main)
-    error = _in_new_loop(engines[0])
+    error = _in_new_loop(engines[0].status())
     assert "is closed" in str(error)
     assert "async with open_engine(…) as engine" in str(error)
 
@@ -102,6 +106,47 @@ def test_a_call_from_a_body_names_the_context(run: Runs, host: Kind) -> None:
                 assert "use ctx there" in str(failure)
 
     run(main)
+
+
+@pytest.mark.parametrize("waits", [Engine.aclose, Engine.wait_closed])
+def test_who_waits_for_the_end_does_it_where_the_engine_is(
+    run: Runs, host: Kind, waits: Callable[[Engine], Any]
+) -> None:
+    engines: list[Engine] = []
+
+    async def in_trio() -> None:
+        await waits(engines[0])
+
+    async def in_asyncio() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(waits(engines[0]))
+
+    @workflow
+    async def calls(ctx: Context, is_trio: bool) -> None:
+        await ctx.step("close", in_trio if is_trio else from_asyncio(in_asyncio))
+
+    async def main() -> None:
+        async with open_here(":memory:", workflows=[calls], host=host) as engine:
+            engines.append(engine)
+            error = await asyncio.to_thread(_in_new_loop, waits(engine))
+            assert "asyncio.run_coroutine_threadsafe(" in str(error)
+            assert "use ctx there" in str(await raised(engine.run(calls, True)))
+            failure = await raised(engine.run(calls, False))
+            assert "a step cannot wait for the end of its own engine" in "".join(traceback.format_exception(failure))
+            await engine.status()
+        await waits(engine)
+        assert await asyncio.to_thread(_of_new_loop, waits(engine)) is None
+
+    run(main)
+
+
+def test_a_program_of_trio_is_told_which_opening_is_its_own(host: Kind) -> None:
+    async def main() -> None:
+        async with open_here(":memory:", host=host):
+            raise AssertionError("it is open")
+
+    with pytest.raises(RuntimeError, match=r"durable_trio\.open_engine"):
+        trio.run(main)
 
 
 LOOPS: list[asyncio.AbstractEventLoop] = []
