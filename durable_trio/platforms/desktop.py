@@ -51,7 +51,7 @@ class Toolkit:
     leave: Callable[[bool], object]
     #: Have a function called when the window is closed, if that ends no run by itself; return what undoes it.
     take_closing: Callable[[Callable[[], object]], Callable[[], object]]
-    # For errors: what is called how in a program.
+    # For errors: what is called how in a program. The last one calls ``{}``.
     name: str
     run: str
     from_thread: str
@@ -80,7 +80,11 @@ class DesktopCall:
         """Cancel it: no callback of it is called from now on. Nothing if it has ended.
 
         What it had handed to the store is committed all the same.
+
+        Raises:
+            RuntimeError: called in another thread than the window's; it says what to write there.
         """
+        self._engine._check_thread("call.cancel()")
         self._is_cancelled = True
         self._engine._to_trio(self._scope.cancel)
 
@@ -275,23 +279,27 @@ class DesktopEngine:
 
     def _check(self) -> None:
         """Refuse a call from anywhere but the toolkit's thread, inside the block."""
-        toolkit = self._toolkit
-        if threading.get_ident() != self._thread_id:
-            raise RuntimeError(
-                f"the engine belongs to the thread of the window, and was called in another one: write "
-                f"{toolkit.from_thread}"
-            )
+        self._check_thread("engine.call_soon(fn)")
         if self._stage is Stage.NEW:
             raise RuntimeError(f"the engine is not there yet: write `with {self._line} as engine:` around it")
         if self._stage is Stage.CLOSED:
             raise trio.ClosedResourceError(
-                f"the engine has ended: use it inside `with {self._line} as engine:`, before {toolkit.run} has returned"
+                f"the engine has ended: use it inside `with {self._line} as engine:`, before {self._toolkit.run} has "
+                "returned"
             )
         if trio.lowlevel.in_trio_task():
             raise RuntimeError(
                 "this engine is for callbacks of the window, and was called from trio: use ctx in a body, "
                 "current_step().engine in a step, and in a function for call_soon the engine that it is given; if this "
                 "is a callback, of a dialog that one of these has opened, have `then=` open it"
+            )
+
+    def _check_thread(self, call: str) -> None:
+        """Refuse what is called in another thread than the toolkit's."""
+        if threading.get_ident() != self._thread_id:
+            raise RuntimeError(
+                "the engine belongs to the thread of the window, and was called in another one: write "
+                + self._toolkit.from_thread.format(f"lambda: {call}")
             )
 
     # ---- between the toolkit and trio --------------------------------------------------------------------------

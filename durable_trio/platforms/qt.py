@@ -58,7 +58,7 @@ def host(app: QCoreApplication, engine: AbstractAsyncContextManager[Engine]) -> 
             take_closing=take_closing,
             name="app",
             run="app.exec()",
-            from_thread="QTimer.singleShot(0, app, lambda: engine.call_soon(fn))",
+            from_thread="QTimer.singleShot(0, app, {})",
         ),
         engine,
     )

@@ -76,7 +76,7 @@ def host(root: tkinter.Tk, engine: AbstractAsyncContextManager[Engine]) -> Deskt
             take_closing=take_closing,
             name="root",
             run="root.mainloop()",
-            from_thread="root.after(0, engine.call_soon, fn)",
+            from_thread="root.after(0, {})",
         ),
         engine,
     )

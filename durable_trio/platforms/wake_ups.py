@@ -96,7 +96,13 @@ class WakeUp(abc.ABC):
 
     @abc.abstractmethod
     async def cancel(self) -> None:
-        """Take back what was scheduled under the program's name. A program that runs already is left alone."""
+        """Take back what was scheduled under the program's name. A program that runs already is left alone.
+
+        *Cancellation:* some of it may still stand.
+
+        Raises:
+            WakeUpFailed: the platform does not take it.
+        """
 
     @abc.abstractmethod
     def describe(self) -> str:

@@ -390,6 +390,7 @@ def test_each_wrong_use_says_what_to_write(window: Window) -> None:
 
     def in_thread() -> None:
         said["thread"] = raised(RuntimeError, call)
+        said["cancel"] = raised(RuntimeError, waiting.cancel)
 
     async def in_trio(native: Engine) -> None:
         said["trio"] = raised(RuntimeError, call)
@@ -413,8 +414,10 @@ def test_each_wrong_use_says_what_to_write(window: Window) -> None:
         engine.close()
 
     with engine:
+        waiting = engine.call_soon(Engine.run, slow, 0.0)
         engine.call_soon(in_trio, then=opened)
         window.run()
+    assert "lambda: call.cancel())" in said["cancel"]
     assert "another one: write root.after(0" in said["thread"] or "write QTimer.singleShot(0, app" in said["thread"]
     assert "current_step().engine" in said["trio"]
     assert "have `then=` open it" in said["dialog"]
