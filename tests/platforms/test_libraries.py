@@ -18,6 +18,7 @@ import trio
 
 from durable_trio import Context, RunFailed, RunStatus, current_step, workflow
 from durable_trio.asyncio import Engine, from_asyncio, open_engine, start_engine
+from durable_trio.engine.watching import Changes
 from tests.platforms.kit import LOOPS, Kind, run_in, until
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -64,21 +65,23 @@ async def lasts(began: threading.Event) -> None:
         await trio.sleep(0.03)
 
 
-@asynccontextmanager
-async def lasts_at_its_end(began: threading.Event) -> AsyncIterator[None]:
-    try:
-        yield
-    finally:
-        await lasts(began)
-
-
 async def waits_for_a_call(engine: Engine, began: threading.Event) -> None:
     await engine._call(lambda: lasts(began))
 
 
 async def leaves_a_watch(engine: Engine, began: threading.Event) -> None:
     watch = engine.watch()
-    watch._held._manager = lambda: lasts_at_its_end(began)  # type: ignore[assignment,return-value]
+    native = watch._held._manager
+
+    @asynccontextmanager
+    async def lasts_at_its_end() -> AsyncIterator[Changes]:
+        async with native() as changes:
+            try:
+                yield changes
+            finally:
+                await lasts(began)
+
+    watch._held._manager = lasts_at_its_end
     async with watch:
         pass
 
