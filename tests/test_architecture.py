@@ -199,10 +199,10 @@ _FOLDERS_OF_THEIR_OWN = {"crash", "examples", "kit", "logstore", "supervisors", 
 
 
 def test_tests_stand_where_their_subject_does() -> None:
-    """Each folder of tests is of the package of the same name."""
+    """Each folder of tests is of the package of the same name, and each package has one."""
     folders = {path.name for path in (ROOT / "tests").iterdir() if (path / "__init__.py").exists()}
     packages = {path.name for path in (ROOT / "durable_trio").iterdir() if (path / "__init__.py").exists()}
-    assert folders - _FOLDERS_OF_THEIR_OWN <= packages
+    assert folders - _FOLDERS_OF_THEIR_OWN == packages
 
 
 def _is_number(node: ast.expr | None) -> bool:

@@ -174,6 +174,15 @@ def run(
     return done
 
 
+def wait_for(process: Forked[Any], line: str) -> None:
+    """Return once it has printed a line."""
+    assert process.stdout is not None
+    for said in process.stdout:
+        if said.strip() == line:
+            return
+    raise AssertionError(f"it has ended: {process.communicate()[1]}")
+
+
 def is_nest(pid: int) -> bool:
     """Return whether a child of a program is its nest, and none of its own."""
     with suppress(OSError):

@@ -15,8 +15,7 @@ from typing import Any
 import pytest
 
 from tests.engine.harness import PATIENCE_SECONDS
-from tests.kit.forks import Forked
-from tests.platforms.kit import wait_for
+from tests.kit.forks import Forked, wait_for
 from tests.platforms.windows import environment_of
 
 # A window in a process of its own. Its loop waits in C code nearly all the time, as those of programs do.

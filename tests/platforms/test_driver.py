@@ -19,7 +19,7 @@ from durable_trio.platforms.hosts import load
 from durable_trio.platforms.hosts.asyncio_host import AsyncioHost
 from durable_trio.platforms.hosts.driver import Driver, GuestParts
 from durable_trio.stores.threads import HOSTED, Linger, StoreThread
-from tests.platforms.kit import run_in
+from tests.kit.loops import run_in
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 

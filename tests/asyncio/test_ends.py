@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
+from tests.asyncio.kit import Kind
 from tests.engine.harness import PATIENCE_SECONDS
-from tests.kit.forks import Forked
-from tests.platforms.kit import Kind, wait_for
+from tests.kit.forks import Forked, wait_for
 
 STEPS = 6
 

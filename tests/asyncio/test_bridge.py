@@ -16,7 +16,7 @@ import trio
 
 from durable_trio import Context, RunFailed, RunNotFound, RunStatus, current_step, workflow
 from durable_trio.asyncio import from_asyncio, open_client, open_engine, start_engine
-from tests.platforms.kit import Kind, raised, until
+from tests.asyncio.kit import Kind, raised, until
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 

@@ -17,9 +17,10 @@ import trio
 from durable_trio import Context, RunFailed, open_engine, workflow
 from durable_trio.asyncio import Engine, from_asyncio, start_engine
 from durable_trio.asyncio import open_engine as open_here
+from tests.asyncio.kit import Kind, raised
 from tests.engine.harness import PATIENCE_SECONDS
 from tests.kit import forks
-from tests.platforms.kit import Kind, make_loop, raised
+from tests.kit.loops import make_loop
 
 pytestmark = [
     pytest.mark.usefixtures("no_leaks"),

@@ -16,7 +16,7 @@ from durable_trio import Context, workflow
 from durable_trio.asyncio import from_asyncio, open_engine, start_engine
 from durable_trio.platforms.hosts.asyncio_host import AsyncioHost
 from durable_trio.platforms.hosts.driver import Driver
-from tests.platforms.kit import Kind, raised, until
+from tests.asyncio.kit import Kind, raised, until
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 

@@ -12,7 +12,7 @@ import trio
 from durable_trio import Context, workflow
 from durable_trio.asyncio import Events, open_engine
 from durable_trio.engine import bulk, watching
-from tests.platforms.kit import Kind
+from tests.asyncio.kit import Kind
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 

@@ -19,7 +19,8 @@ import trio
 from durable_trio import Context, RunFailed, RunStatus, current_step, workflow
 from durable_trio.asyncio import Engine, from_asyncio, open_engine, start_engine
 from durable_trio.engine.watching import Changes
-from tests.platforms.kit import LOOPS, Kind, run_in, until
+from tests.asyncio.kit import Kind, until
+from tests.kit.loops import LOOPS, run_in
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
