@@ -93,6 +93,8 @@ async def start_engine(
     For frameworks that begin and end in different tasks. If the loop ends before, as ``asyncio.run`` does when its main
     task has ended, the engine drains then. If the engine fails for good, the log and ``engine.wait_closed()`` say so.
     Else as ``open_engine``.
+
+    *Cancellation:* while it opens, of the task that waits leaves no engine open.
     """
     life = await Life.open(host, partial(native.open_engine, store, **options), _guard_sees)
     life.guard = asyncio.create_task(_guard(life), name="durable_trio: await engine.aclose() ends this")

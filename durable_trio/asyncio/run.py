@@ -20,7 +20,8 @@ T = TypeVar("T")
 class Run(Generic[R]):
     """One run of a workflow, by its id. Made by ``Engine.start`` and ``Engine.get``.
 
-    Each method is the one of ``durable_trio.Run`` of that name, and raises what that does.
+    Each method is the one of ``durable_trio.Run`` of that name, and raises what that does. What ``Engine`` says of
+    cancellation, durability and calls from elsewhere holds here, too.
     """
 
     def __init__(self, bridge: Bridge, run: native.Run[R]) -> None:
