@@ -91,6 +91,22 @@ def test_a_call_from_another_loop_of_the_thread_says_so(host: Kind) -> None:
         first.close()
 
 
+def test_a_second_loop_of_a_thread_has_no_guest_and_is_told_what_it_can_have() -> None:
+    first, second = make_loop("asyncio")(), make_loop("asyncio")()
+    engine = first.run_until_complete(start_engine(":memory:"))
+    try:
+        error = second.run_until_complete(raised(asyncio.wait_for(start_engine(":memory:"), 5)))
+        assert 'open this one with host="thread"' in str(error)
+        beside = second.run_until_complete(start_engine(":memory:", host="thread"))
+        second.run_until_complete(beside.aclose())
+    finally:
+        first.run_until_complete(engine.aclose())
+        first.close()
+    again = second.run_until_complete(start_engine(":memory:"))
+    second.run_until_complete(again.aclose())
+    second.close()
+
+
 def test_a_call_from_a_body_names_the_context(run: Runs, host: Kind) -> None:
     engines: list[Engine] = []
 

@@ -217,6 +217,11 @@ class GuestBridge(Bridge):
     def begin(self) -> None:
         self._nobody_is_left = trio.Event()
         self.told_begun()
+        if any(isinstance(other, GuestBridge) and other._thread_id == self._thread_id for other in _BRIDGES.values()):
+            raise RuntimeError(
+                "another event loop of this thread has an engine open as its guest, and a thread has one trio: open "
+                'this one with host="thread", or close that one first'
+            )
         if trio.lowlevel.in_trio_run():  # somebody else has made trio this loop's guest: there can only be one
             try:
                 trio.lowlevel.spawn_system_task(self._be_beside)
