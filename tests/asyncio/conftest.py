@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Coroutine
+import signal
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
@@ -29,3 +30,11 @@ def run(request: pytest.FixtureRequest) -> Callable[[Callable[[], Coroutine[Any,
 def loops_have_begun() -> None:
     """What a loop keeps for good is no leak of a test."""
     begin_loops()
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c_is_given_back() -> Iterator[None]:
+    """Whoever was to have Ctrl-C before a test has it after it."""
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    assert signal.getsignal(signal.SIGINT) is before

@@ -44,6 +44,8 @@ class CtrlC:
         before, self._before = self._before, None
         if before is None or threading.current_thread() is not threading.main_thread():
             return
+        if _is_over(before):
+            before = signal.default_int_handler
         if signal.getsignal(signal.SIGINT) is self._arrived_method:
             signal.signal(signal.SIGINT, before)
         while self._deferred_count:
@@ -64,3 +66,9 @@ class CtrlC:
         self._deferred_count += 1
         if self._deferred_count >= _ENDS_PROCESS:
             end_by(os_signal)
+
+
+def _is_over(handler: Callable[[int, FrameType | None], Any]) -> bool:
+    """Whether it is that of an ``asyncio.run`` whose main task has ended: it would have put Python's own one back."""
+    main_task = getattr(handler, "keywords", {}).get("main_task")
+    return main_task is not None and bool(main_task.done())
