@@ -12,7 +12,6 @@ from typing import NoReturn
 import trio
 
 from durable_trio.clock import MICROSECONDS, Clock
-from durable_trio.engine.runs.resident import ignore
 from durable_trio.engine.runs.service import Runs
 from durable_trio.engine.services.recovery import Recovery
 from durable_trio.engine.services.service import Service
@@ -304,5 +303,5 @@ class Dispatcher(Service):
         assert row.owner is not None
         fence = Fence(row.run, row.owner, row.token)
         release = Release(fence=fence, status=row.status, wake_at=wake_at)
-        self._writer.submit(release, ignore)
-        self.nudge_at(self._clock.comes_at(self._clock.due(wake_at)))
+        # Once that is committed, whatever comes of it: a look before it would find nothing, and be the last one.
+        self._writer.submit(release, lambda _: self.nudge_at(self._clock.comes_at(self._clock.due(wake_at))))
