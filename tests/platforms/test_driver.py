@@ -232,6 +232,14 @@ def test_what_the_guest_does_in_a_pass_is_no_work_of_the_host(clock: Callable[[f
         found.pass_ends()
         found.pass_ends()
         assert not found.is_busy()
+        clock(0.001)
+        found.pass_begins()  # in the middle of a turn
+        clock(0.000_01)
+        found.was_the_guests(0.001_01)
+        clock(0.000_01)
+        found.pass_ends()
+        assert found._last_pass > 0
+        assert not found.is_busy()
 
 
 def test_code_in_a_turn_finds_no_running_loop() -> None:

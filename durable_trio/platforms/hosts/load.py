@@ -50,8 +50,9 @@ class HostLoad:
             self._shortest_pass = min(self._last_pass, self._shortest_pass * _FORGETS, _IDLE_PASS_SECONDS_MAX)
 
     def was_the_guests(self, seconds: float) -> None:
-        """So much of the pass was no work of the host's."""
-        self._own_seconds += seconds
+        """The last so many seconds were no work of the host's. A pass may have begun in them."""
+        if self._pass_began_at is not None:
+            self._own_seconds += min(seconds, perf_counter() - self._pass_began_at)
 
     def may_be_busy(self) -> bool:
         """Return whether it is, or another pass has to be seen to tell."""
