@@ -11,7 +11,7 @@ import trio
 
 from durable_trio import Context, open_engine, workflow
 from durable_trio.errors import StoreAway
-from durable_trio.stores.contract import Operation, StartRun
+from durable_trio.stores.contract import Operation, Release, StartRun
 from durable_trio.stores.questions import ListOwned, Question
 from durable_trio.testing.wrapping import WrappedStore
 from tests.engine.harness import PATIENCE_SECONDS, executor_of, noted, wait_until
@@ -96,3 +96,31 @@ async def test_it_is_looked_again_if_that_look_was_in_vain(file_path: str) -> No
             await wait_until(lambda: store.count == 1)
             executor_of(engine).dispatcher.look_for_lost()
             await wait_until(lambda: store.count == 4)
+
+
+class SlowToGiveBack(WrappedStore):
+    """Commits that a run is given back only after a while."""
+
+    def apply(self, batch: Sequence[Operation], *, block: bool = True) -> list[Any] | None:
+        if any(isinstance(operation, Release) for operation in batch):
+            if not block:
+                return None
+            threading.Event().wait(0.2)  # until those have looked that look too early: sooner only shows less
+        return self.inner.apply(batch, block=block)
+
+
+async def test_what_is_given_back_is_looked_for_once_that_is_committed(file_path: str) -> None:
+    """Else nobody would look again before something else happens."""
+
+    @workflow
+    async def nothing(ctx: Context) -> str:
+        return "done"
+
+    async with open_engine(SlowToGiveBack(store_at(file_path, durability="normal")), workflows=[nothing]) as engine:
+        services = engine._client.services_in_use()
+        operation, _ = engine._client._start_operation(nothing, (), {"id": "lost"}, services)
+        operation.owner = executor_of(engine).recovery.executor
+        await services.writer.write(operation)
+        executor_of(engine).dispatcher.look_for_lost()
+        with trio.fail_after(PATIENCE_SECONDS):
+            assert await engine.get("lost").result() == "done"
